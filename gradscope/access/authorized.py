@@ -58,7 +58,7 @@ class AuthorizedKeys:
         return read[1]
 
     def viewer(self, public: str) -> AuthorizedKey | None:
-        """Return the authorized key of a viewer; None if it was never authorized, or revoked."""
+        """Return the authorized key of a viewer; None if it was never authorized or has been revoked."""
         return next((k for k in self.all() if k.curve_publickey == public and k.role != "server"), None)
 
 

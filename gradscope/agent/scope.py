@@ -213,7 +213,7 @@ class Scope:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What was found to be wrong with the run; what was found again is one finding with a count."""
+        """The findings of the run so far. A repeated finding is listed once, with a count."""
         return merge_repeated((*self._findings.findings, *self._rules.findings))
 
     def diagnose(self) -> Verdict:

@@ -167,7 +167,7 @@ The rest is torch's: it leaves its fast paths for a hook, and both evict the cac
 `benchmarks.recorder`; the difference of single steps is far below their noise.
 """
 
-RECORDER_LONGEST_REST: Final = 4096
+RECORDER_LONGEST_SUSPENSION: Final = 4096
 """Longest pause, in steps, if every step is known to have NaN."""
 
 # --- rules -----------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ class Argument:
 
     @property
     def range_in_words(self) -> str:
-        """The allowed numbers in words, such as "a finite number of at least 0"."""
+        """The allowed numbers as text, such as "a finite number of at least 0"."""
         kind = "an integer" if self.kind == "whole" else "a finite number"
         words = [kind if not self.may_be_infinite else "a number"]
         if self.lowest > -math.inf:

@@ -28,13 +28,13 @@ def select_hub(target: str | None) -> str | None:
 
 
 def typed_run(run: str) -> str:
-    """Return a run as a later command must name it: with the address of the hub, if that is on another machine."""
+    """Return what a user must type for this run: with the address of the hub if that is on another machine."""
     hub = os.environ.get("GRADSCOPE_HUB", "")
     return f"{hub}/{run}" if hub.startswith("tcp://") else run
 
 
 def named_run(target: str) -> str:
-    """Return the run that a command needs: as `select_hub`, with the only live run for `tcp://HOST:PORT` alone."""
+    """Return the name of the run in `target`; for `tcp://HOST:PORT` alone, the only live run there."""
     run = select_hub(target)
     if run is not None:
         return run

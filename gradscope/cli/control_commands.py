@@ -116,7 +116,7 @@ def unbreak(
     with connect_to(run) as client:
         ack = client.remove_breakpoint(id or "", timeout_s=timeout)
     document = {"run": run, "step": ack.step, "id": id}
-    print_result(document, json, f"{id or 'all breakpoints'}: gone")
+    print_result(document, json, f"{id or 'all breakpoints'}: removed")
 
 
 def breakpoints(run: Run, json: Json = False) -> None:
@@ -201,7 +201,7 @@ def unrule(
     with connect_to(run) as client:
         ack = client.remove_rule(id or "", timeout_s=timeout)
     document = {"run": run, "step": ack.step, "id": id}
-    print_result(document, json, f"{id or 'all rules of viewers'}: gone")
+    print_result(document, json, f"{id or 'all rules of viewers'}: removed")
 
 
 def rules(run: Run, json: Json = False) -> None:

@@ -176,11 +176,11 @@ def interventions(
     if json:
         print_json({"run": run, "interventions": [_plain(e) for e in entries], "python": lines})
     elif python:
-        print_lines(*lines or ["# nothing is in force"])
+        print_lines(*lines or ["# no intervention is active"])
     elif entries:
         print_lines(*table_lines(_HEADINGS, [_table_row(entry) for entry in entries]))
     else:
-        print_lines("nothing is in force")
+        print_lines("no intervention is active")
 
 
 def remove(
@@ -201,7 +201,7 @@ def remove(
         else:
             ack = client.remove(intervention, timeout_s=timeout)
     document = {"run": run, "step": ack.step, "id": intervention}
-    text = f"{intervention or 'all interventions'}: gone from step {ack.step} on"
+    text = f"{intervention or 'all interventions'}: not active from step {ack.step} on"
     print_result(document, json, text)
 
 

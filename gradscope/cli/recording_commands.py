@@ -79,7 +79,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     json: Json = False,
 ) -> None:
-    """Write what was recorded of a run as a table for other programs, or as TensorBoard's event files.
+    """Write the recorded data of a run as a table for other programs, or as TensorBoard's event files.
 
     A row is one kind of tensor of one layer in one observed step. What was not measured is empty. The run may be live
     or have ended. Parquet needs the package pyarrow, TensorBoard the package tensorboard.
@@ -119,7 +119,7 @@ def replay(
 ) -> None:
     """Open the recording of a run in the UI: go through its steps, play them, jump to its findings.
 
-    The screens are those of a live run, as they were at the shown step. Nothing is sent to any run. Without a
+    The screens show the run as it was at the shown step. Nothing is sent to any run. Without a
     terminal, print the table of the step.
     """
     if tab not in ("layers", "findings", "memory"):

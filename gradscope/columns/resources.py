@@ -65,7 +65,7 @@ Row = TypeVar("Row", MemoryRow, TimeRow)
 
 
 def add_rows(rows: Sequence[Row]) -> Row:
-    """Return the sum of rows. The first row is that of the layer itself. None plus a number is None."""
+    """Return the sum of the rows of a layer (first) and of the layers below it. A sum with None is None."""
     first = rows[0]
     summed: dict[str, Any] = {}
     for each in fields(first):

@@ -1,4 +1,4 @@
-"""What may have caused the first difference, from what is the same and what is not in its step."""
+"""Finds possible causes of the first difference: it compares the inputs, states and settings of its step."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -131,7 +131,7 @@ def _of_input(evidence: Evidence) -> Iterator[Suspect]:
     if other is not None:
         yield Suspect(
             "data-order",
-            f"the batch of step {step} in B is that of step {other} in A: another order of the data",
+            f"B has in step {step} the batch that A has in step {other}: the order of the data differs",
         )
     else:
         yield Suspect(

@@ -29,7 +29,7 @@ _GROWTH_POINTS: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """The first difference. `after_step`: the last step that was compared before, in which all was equal.
+    """The first difference. `after_step`: the last compared step before it, in which all rows were equal.
 
     size: the estimated relative difference; infinite if a count differs. is_rounded: the statistics of this step are
         rounded in a recording, so a smaller difference may have begun before. others: further rows that differ in

@@ -33,7 +33,7 @@ class SideStep:
     is_rounded: bool = False
 
     def rounded(self) -> "SideStep":
-        """Return the step as a recording rounds it."""
+        """Return the step with its statistics rounded, as in a recording."""
         if self.is_rounded:
             return self
         block = dataclasses.replace(self.block, values=round_statistics(self.block.values))

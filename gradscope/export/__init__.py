@@ -1,4 +1,4 @@
-"""What was recorded of a run for other programs: CSV, JSON lines, Parquet, and TensorBoard's event files."""
+"""Writes the recorded data of a run for other programs: CSV, JSON lines, Parquet, and TensorBoard's event files."""
 
 from gradscope.export.write import Format, export_run
 

@@ -1,4 +1,4 @@
-"""`export_run`: what was recorded of a run as a file for other programs, or as TensorBoard's event files."""
+"""`export_run`: writes the recorded data of a run as a file for other programs, or as TensorBoard's event files."""
 
 import io
 import sys

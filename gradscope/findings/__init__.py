@@ -1,4 +1,4 @@
-"""Findings: what is wrong with a run or a Function, in words and numbers, and the verdict over all of them."""
+"""Findings: what is wrong with a run or a Function, as text and numbers, and the verdict over all of them."""
 
 from gradscope.findings.checked import Checked, NotChecked, unreported
 from gradscope.findings.codes import CODES, code_of, finding

@@ -478,7 +478,7 @@ def finding(
 
     cause, fix, severity: default: those of the code.
     confidence: default: "measured" for a Function, which the doctor runs, otherwise "structural".
-    The other arguments are those of `Finding`.
+    The other arguments are the fields of `Finding`.
     """
     code = code_of(name)
     return Finding(

@@ -51,7 +51,7 @@ class Finding:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Finding":  # Any: what JSON may hold
-        """Return the finding from the result of `as_json`. Keys that are no fields are ignored."""
+        """Return the finding from the result of `as_json`. Unknown keys are ignored."""
         values = {each.name: data[each.name] for each in fields(cls)}
         return cls(**{**values, "layers": tuple(data["layers"])})
 

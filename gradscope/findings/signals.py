@@ -111,7 +111,7 @@ def input_scale(history: Sequence[StepSignals]) -> list[Finding]:
 
 
 def _scale_fault(calls: Sequence[FedLayer]) -> str:
-    """Return what is wrong with all these inputs of one layer, in words; empty if nothing is."""
+    """Return a description of what is wrong with all these inputs of one layer; empty if nothing is."""
     last = calls[-1]
     numbers = f"(mean {last.mean:.3g}, standard deviation {last.std:.3g})"
     if all(each.min == each.max and each.samples > 1 for each in calls):
@@ -256,7 +256,7 @@ def dead_units(history: Sequence[StepSignals]) -> list[Finding]:
 
 
 def collapsed_output(history: Sequence[StepSignals]) -> list[Finding]:
-    """Find outputs that are the same for all samples, and bottlenecks whose variance over the batch is gone.
+    """Find outputs that are the same for all samples, and bottlenecks whose variance over the batch has vanished.
 
     The first needs different inputs, several steps, and no recovery between them; an output of zeros is silent, as
     that of a head that begins at zero. The second needs a variance that has fallen to a thousandth of what it was.
@@ -337,7 +337,7 @@ def _source(signals: StepSignals, output: LayerOutput) -> str:
 
 
 def _is_fallen(reading: LayerOutput, first: LayerOutput, first_share: float) -> bool:
-    """Return whether the variation over the batch is gone, compared with the first readings.
+    """Return whether the variation over the batch has vanished, compared with the first readings.
 
     Of an output, if both the variance and its share of the mean square are a thousandth. A model with two views of
     each sample compares its outputs with each other, so there the share alone decides: `first_share` is its largest one

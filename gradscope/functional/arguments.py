@@ -59,6 +59,6 @@ def check_gradient_is_dense(function: str, gradient: Tensor) -> None:
         return
     if gradient.layout is not torch.strided:
         raise UsageError(
-            f"{function} got a gradient of layout {gradient.layout} and works on dense ones only; "
-            "make the layer that sends it dense (nn.Embedding(sparse=False))"
+            f"{function} expected a dense gradient, got layout {gradient.layout}; "
+            "make the gradient dense, as with nn.Embedding(sparse=False)"
         )

@@ -137,7 +137,7 @@ class ForwardHook(Generic[S]):
 
 
 class OutputHook:
-    """Calls `callback(name, output)` after each forward of some modules, from `watch` to `remove`.
+    """Calls `callback(name, output)` after each forward of the watched modules. Active from `watch` to `remove`.
 
     One global hook that runs before `ForwardHook`. It is not called in compiled code.
     """

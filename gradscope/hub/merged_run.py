@@ -85,11 +85,11 @@ class MergedRun:
 
     @property
     def lead(self) -> int:
-        """The lowest rank with a manifest: what cannot be merged is shown as it has it."""
+        """The lowest rank with a manifest. Values that cannot be merged are taken from it."""
         return min((number for number, rank in self._ranks.items() if rank.manifests), default=0)
 
     def add_manifest(self, rank: int, revision: int, parts: Parts) -> None:
-        """Store a manifest of a live rank, which is waited for from now on. The newest four of each are kept."""
+        """Store a manifest of a live rank, and wait for its steps from now on. Keeps the newest four of each rank."""
         of_rank = self._ranks.setdefault(rank, _Rank())
         of_rank.is_awaited = True
         manifests = of_rank.manifests
@@ -102,7 +102,7 @@ class MergedRun:
         self._manifest = None
 
     def manifest(self) -> Parts | None:
-        """Return the manifest of all ranks: that of the lowest rank, with the layers that only others have appended."""
+        """Return one manifest for all ranks: the layers of the lowest rank, then those of other ranks only."""
         known = self._known_manifest()
         return None if known is None else known[2]
 

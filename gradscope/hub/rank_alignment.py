@@ -20,7 +20,7 @@ _GRACE_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A step of one rank to send. `skipped` steps were left out before it; `last` is the newest of these."""
+    """A step of one rank to send. Before it, `skipped` steps were not sent; `last` is the newest of these."""
 
     rank: int
     parts: Parts

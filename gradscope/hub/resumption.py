@@ -45,10 +45,10 @@ class _Run:
 
 
 class Resumptions:
-    """Checks the resumed runs on this hub: rank 0 of each, once. `wake` is called when `take_events` has something."""
+    """Compares rank 0 of each resumed run once with its recording. `notify` is called if `take_events` has events."""
 
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
+    def __init__(self, notify: Callable[[], None]) -> None:
+        self._notify = notify
         self._runs: dict[str, _Run] = {}
         self._found: deque[Event] = deque()
 
@@ -77,7 +77,7 @@ class Resumptions:
         self._runs.pop(run, None)
 
     def take_events(self) -> Iterator[Event]:
-        """Yield what was found since the last call."""
+        """Yield the events since the last call."""
         while self._found:
             yield self._found.popleft()
 
@@ -123,7 +123,7 @@ class Resumptions:
                     finding=found,
                 )
             )
-            self._wake()
+            self._notify()
 
 
 def _add_losses(run: _Run, message: Scalars) -> None:

@@ -47,7 +47,7 @@ _REASON_LIMIT = 1_000
 
 
 class Hub:
-    """A hub. It owns its sockets from construction until `close`.
+    """Passes messages between agents and viewers. It owns its sockets from construction until `close`.
 
     Call all methods except `stop` from the same thread. The caller holds `lock`. If the lock file is
     removed and another hub acquires the lock, this hub ends.

@@ -135,7 +135,7 @@ class ViewerDelivery:
     def flush(self, now_s: float) -> float:
         """Send the messages that may be sent. Return when to call again.
 
-        The time is that of time.monotonic(); infinity means after the next event.
+        The result is a time of time.monotonic(); infinity means after the next event.
         """
         retry_s = now_s + _RETRY_S
         if not (self._send_state() and self._send_all(self._answers)):

@@ -202,7 +202,7 @@ class ViewerHandler:
     def flush(self, now_s: float) -> float:
         """Send queued messages to each viewer. Return when to call again.
 
-        The time is that of time.monotonic(); infinity means after the next event.
+        The result is a time of time.monotonic(); infinity means after the next event.
         """
         return min(
             (delivery.flush(now_s) for delivery in list(self._deliveries.values())), default=math.inf

@@ -32,7 +32,7 @@ _NAMES_LIMIT: Final = 48
 
 
 class GradscopeTracker(GeneralTracker):
-    """Observes a prepared model; the options are those of `gradscope.attach`.
+    """Observes a prepared model. It takes the options of `gradscope.attach`.
 
     step: the index of the first step, for a training that was resumed.
 

@@ -32,7 +32,7 @@ else:
 
 
 class GradscopeCallback(Callback):
-    """Observes the LightningModule that is trained; the options are those of `gradscope.attach`.
+    """Observes the LightningModule that is trained. It takes the options of `gradscope.attach`.
 
     A finding is a point of the metric `gradscope/CODE` in the trainer's loggers. If the script has attached the
     module itself, the callback uses that scope. Raises UsageError for an unknown option, and when the training starts

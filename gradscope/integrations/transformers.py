@@ -20,7 +20,7 @@ __all__ = ["GradscopeCallback"]
 
 
 class GradscopeCallback(TrainerCallback):
-    """Observes the model that is trained; the options are those of `gradscope.attach`.
+    """Observes the model that is trained. It takes the options of `gradscope.attach`.
 
     A finding is an entry of `trainer.state.log_history`, with the keys `gradscope/finding`, `gradscope/message` and
     `step`, before the entry that the trainer logs next. If the script has attached the model itself, the callback uses

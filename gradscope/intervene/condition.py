@@ -1,6 +1,6 @@
 """Conditions of interventions (`when=`): `norm > 10`, `absmax > 1e3 and nan == 0`.
 
-The language is that of `gradscope/catalogue/expressions.py`. Statistics are computed over the finite
+`gradscope/catalogue/expressions.py` defines the language. Statistics are computed over the finite
 elements (for complex tensors, over their magnitudes); `nan`, `inf` and `zero` count elements. A
 condition is computed on the tensor's own device, without synchronisation. The formulas of
 `columns.derived` are for NumPy, so they are repeated here for tensors; a test compares both.

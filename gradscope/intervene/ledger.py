@@ -1,6 +1,6 @@
 """The ledger: the pending and active interventions, their layers, who set each, and when each ends.
 
-    request ──▶ pending ──step boundary──▶ active ──removed, or expired──▶ gone
+    request ──▶ pending ──step boundary──▶ active ──removed, or expired──▶ ended
 
 Requests may come from any thread and are checked when they are made. They take effect only in `settle`,
 which the training thread calls between two steps. If a layer has several interventions, they apply to

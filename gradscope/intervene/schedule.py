@@ -44,7 +44,9 @@ def _check_ramp(ramp: Ramp, action: str, arguments: Sequence[Argument]) -> None:
     numbers = {a.name: a for a in arguments if a.kind == "number"}
     if ramp.argument not in numbers:
         known = ", ".join(numbers) or "none"
-        raise UsageError(f"{action}: a ramp needs one of its numbers ({known}), got {ramp.argument!r}")
+        raise UsageError(
+            f"{action}: expected a ramp of one of the numeric arguments ({known}), got {ramp.argument!r}"
+        )
     if ramp.steps < 1:
         raise UsageError(f"{action}: a ramp takes at least 1 step, got {ramp.steps}")
     if ramp.shape not in ("linear", "dann"):

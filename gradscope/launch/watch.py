@@ -77,7 +77,7 @@ class TrainingWatch:
     def observe_compilations(
         self, handler: Any
     ) -> None:  # Any: a class of Dynamo, which is not imported here
-        """Search before anything is compiled: a graph calls only the hooks that were there before."""
+        """Find models before Dynamo compiles them: a compiled graph calls only hooks that were installed before."""
         handler.register_start_callback(self._on_compilation)
 
     def _wait_for_forward(self) -> None:

@@ -204,7 +204,7 @@ class RowBuffer:
                 self.add_change(targets[place], tensors[place], before[place])
 
     def add_change(self, rows: Targets, tensor: torch.Tensor, before: torch.Tensor) -> None:
-        """Reduce the change of a tensor since its copy `before`. The digest is that of the tensor."""
+        """Reduce the change of a tensor since its copy `before`. The digest is computed from the tensor itself."""
         if tensor.device.type == "cpu" and tensor.layout is torch.strided:
             try:
                 self._add_record(rows, reduce_change_on_host(tensor, before, is_full=self._is_full))

@@ -97,7 +97,7 @@ def list_recordings(directory: Path | None = None) -> list[RecordingInfo]:
 
 
 def open_recording(path: Path | str) -> "Recording":
-    """Open a recording for reading. `path` is that of the file, or the name of a run: its newest recording is opened.
+    """Open a recording for reading. `path`: a path, or the name of a run, whose newest recording is opened.
 
     Raises RecordingError if it does not exist or cannot be read. A damaged file is read as far as it is sound.
     """

@@ -309,7 +309,7 @@ def _plain(text: str) -> str:
 
 
 def _svg(figure: Figure, title: str) -> str:
-    """Return the figure as an <svg> element with a title, whose colours are those of the page."""
+    """Return the figure as an <svg> element with a title. It uses the colours of the page."""
     buffer = io.StringIO()
     with rc_context({"svg.hashsalt": title}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

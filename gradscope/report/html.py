@@ -75,7 +75,7 @@ def clock_text(time_s: float) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Return seconds, minutes or hours."""
+    """Return a duration as text in seconds, minutes, or hours and minutes."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = int(seconds // 60)

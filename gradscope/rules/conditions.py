@@ -1,6 +1,6 @@
 """Conditions of breakpoints: `grad["blocks.3.*"].norm > 100`, `any.nan`, `step == 500`, `loss > 10`.
 
-The language is that of `gradscope/catalogue/expressions.py`. A comparison of rows is true if it is true for
+`gradscope/catalogue/expressions.py` defines the language. A comparison of rows is true if it is true for
 any of them. A number that was not measured makes no condition true.
 """
 

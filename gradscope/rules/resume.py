@@ -25,7 +25,7 @@ class StepOfRun:
     """What is compared of one observed step.
 
     parameters, updates: (sum, norm, digest or None) of each parameter by name; of the parameter before the step, and of
-    its change (its digest is that of the parameter after the step). inputs: digests; empty if unknown. has_state: the
+    its change (its digest: of the parameter after the step). inputs: digests; empty if unknown. has_state: the
     number of parameters with an optimizer state before the step; None if unknown.
     """
 
@@ -207,9 +207,7 @@ def _data(resumed: FirstSteps, earlier: EarlierRun) -> Iterator[_Mismatch]:
         return
     seen_again = any(each.inputs == begin.inputs for each in earlier.steps[1:])
     if not seen_again:  # else the batch is the only one, or comes again in each epoch
-        text = (
-            f"the data begins again: the first batch is that of step {begin.step:,} of the earlier run"
-        )
+        text = f"the data begins again: the first batch is the same as in step {begin.step:,} of the earlier run"
         yield _Mismatch("data-position", text)
 
 

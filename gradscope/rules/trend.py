@@ -30,7 +30,7 @@ _DEVIATIONS = 6.0
 
 
 class ScalarTrend:
-    """The trend of one number. It is plain Python, because it runs in each step in which a loss is logged.
+    """The trend of one logged number. It is plain Python, because it runs in each step that logs a loss.
 
     Its noise is also measured over eight steps, because the losses of several passes over one batch (PPO) differ
     little. The second difference of x, x[t] - 2 x[t - 8] + x[t - 16], does not contain a steady fall; the variance of

@@ -52,7 +52,7 @@ class PathLock:
         return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
 
     def write(self, text: str) -> None:
-        """Write who holds the lock into the file, for users and for `holder_pid`, if the disk is not full."""
+        """Write the holder of the lock into the file, for users and for `holder_pid`. A full disk is not an error."""
         if self._fd is not None:
             with suppress(OSError):
                 os.ftruncate(self._fd, 0)

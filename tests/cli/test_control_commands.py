@@ -38,7 +38,7 @@ def test_a_breakpoint_is_set_listed_hit_and_removed(live):
     there = live.gradscope("break", "tiny", "step > 0", "--lease", "1")
     name = there.stdout.split(":")[0]
     live.wait_until(lambda: f"{name}  step > 0      1" in live.gradscope("breakpoints", "tiny").stdout)
-    assert live.gradscope("unbreak", "tiny", name).stdout == f"{name}: gone\n"
+    assert live.gradscope("unbreak", "tiny", name).stdout == f"{name}: removed\n"
     assert "no breakpoint is set" in live.gradscope("breakpoints", "tiny").stdout
     assert live.gradscope("unbreak", "tiny", "break-99").returncode == 4
 
@@ -53,7 +53,7 @@ def test_a_rule_is_set_listed_and_removed(live):
     name = there.stdout.split(":")[0]
     listed = live.gradscope("rules", "tiny").stdout
     assert f"{name}  update_ratio, threshold 1e-09 to 10, 3 steps in a row  event" in listed
-    assert live.gradscope("unrule", "tiny", name).stdout == f"{name}: gone\n"
+    assert live.gradscope("unrule", "tiny", name).stdout == f"{name}: removed\n"
     assert "no rule is set" in live.gradscope("rules", "tiny").stdout
 
 

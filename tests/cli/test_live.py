@@ -68,8 +68,8 @@ def test_an_intervention_is_acknowledged_listed_and_removed(live, arguments, sho
     assert f"step {said[1]}" in line
     assert "fc1" in line
     removed = live.gradscope(*said[2].split()[1:])
-    assert re.fullmatch(r"\S+: gone from step \d+ on\n", removed.stdout), removed.stderr
-    assert live.gradscope("interventions", "tiny").stdout == "nothing is in force\n"
+    assert re.fullmatch(r"\S+: not active from step \d+ on\n", removed.stdout), removed.stderr
+    assert live.gradscope("interventions", "tiny").stdout == "no intervention is active\n"
 
 
 def test_an_end_in_steps_ends_it(live):

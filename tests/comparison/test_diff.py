@@ -45,7 +45,7 @@ def test_one_swapped_batch(train, compare, make_batches):
     comparison = compare(train("a"), train("b", data=data))
     assert where(comparison) == (3, "input", "", "input.0")
     assert codes(comparison) == ["data-order"]
-    assert "the batch of step 3 in B is that of step 4 in A" in text_of(comparison, "data-order")
+    assert "B has in step 3 the batch that A has in step 4" in text_of(comparison, "data-order")
 
 
 def test_other_data_whose_augmentation_draws_from_numpy(train, compare, make_batches):

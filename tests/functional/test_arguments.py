@@ -86,7 +86,8 @@ def test_a_sparse_gradient_is_refused_where_elements_are_changed(name):
     table = torch.randn(5, 2, requires_grad=True)
     rows = torch.nn.functional.embedding(torch.tensor([1, 3]), ON_TENSORS[name](table), sparse=True)
     with pytest.raises(
-        UsageError, match=rf"{name} got a gradient of layout torch.sparse_coo.*sparse=False"
+        UsageError,
+        match=rf"{name} expected a dense gradient, got layout torch.sparse_coo.*sparse=False",
     ):
         rows.sum().backward()
 

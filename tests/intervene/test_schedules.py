@@ -65,7 +65,7 @@ def test_any_other_text_is_refused(text):
         (Schedule(every_steps=0), "every_steps must be at least 1"),
         (
             Schedule(ramp=Ramp("seed", 0, 1, 5)),
-            r"a ramp needs one of its numbers \(alpha\), got 'seed'",
+            r"expected a ramp of one of the numeric arguments \(alpha\), got 'seed'",
         ),
         (Schedule(ramp=Ramp("alpha", 0, 1, 0)), "at least 1 step"),
         (Schedule(ramp=Ramp("alpha", 0, math.inf, 3)), "alpha must be a finite number"),

@@ -491,7 +491,7 @@ async def test_small_windows_keep_names_gradients_and_the_link_state(size):
         await ui.until_shown("multiplied", advance=False)
         await ui.press("tab")
         await ui.until_shown("while I watch", advance=False)
-        assert "viewer has gone." in " ".join(ui.text.replace("│", " ").split())
+        assert "viewer has disconnected." in " ".join(ui.text.replace("│", " ").split())
         await ui.press("enter")
         await ui.until_shown("◆")
 

@@ -59,7 +59,7 @@ _ERROR_S = 12.0
 
 
 class GradscopeApp(App[int]):
-    """Watches one run at a time. The exit code is 0, or 130 when interrupted.
+    """The terminal UI, which shows one run at a time. The exit code is 0, or 130 if it is interrupted.
 
     recording: show this recording instead, at `step` or at its end; the screen then has no link to any run.
     against: compare with this recording.

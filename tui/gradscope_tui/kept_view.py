@@ -18,7 +18,7 @@ class KeptView(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def read_view(path: Path | None) -> KeptView:
-    """Return what was kept; the defaults if nothing was, or if it cannot be read."""
+    """Return the kept view; the defaults if there is none, or if it cannot be read."""
     if path is not None:
         with contextlib.suppress(OSError, msgspec.MsgspecError):
             return msgspec.json.decode(path.read_bytes(), type=KeptView)

@@ -13,7 +13,7 @@ __all__ = ["read_own_keys", "with_own_keys"]
 def read_own_keys(path: Path | None, keys: Iterable[Key]) -> tuple[dict[str, str], str]:
     """Return the keys by the name of what they do, and what is wrong with the file; empty if nothing is.
 
-    The names are those of `name_of`, such as `layers.mark` or `app.undo`. A key is a name of Textual; several
+    The names are results of `name_of`, such as `layers.mark` or `app.undo`. A key is a name of Textual; several
     are separated by commas.
     """
     if path is None or not path.exists():

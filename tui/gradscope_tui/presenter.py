@@ -208,7 +208,7 @@ class Presenter:
         return found.first.layer if self.frame.measured.step >= found.first.step else None
 
     def choose_rank(self) -> str:
-        """Select the next choice of ranks; return it in words."""
+        """Select the next choice of ranks; return its label."""
         words = self.store.choose_rank() if self.store is not None else ""
         if self.replay is not None and self.store is not None:
             self.replay.select_rank(self.store.ranks.choice)

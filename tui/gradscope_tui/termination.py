@@ -17,7 +17,7 @@ _ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _INTERRUPTED: Final = 130
 
 _END_S: Final = 3.0
-"""The longest time for which the app may close. Textual blocks if its terminal is gone or reads nothing."""
+"""The longest time for which the app may close. Textual blocks if its terminal was closed or reads nothing."""
 
 
 def run_until_end(app: "App[int]") -> int:

@@ -94,7 +94,7 @@ _BLUE_ORANGE = {
 def _theme(
     name: str, colours: dict[str, str], primary: str, foreground: str, grounds: tuple[str, str, str]
 ) -> Theme:
-    """Return a theme. `grounds` are those of the screen, of cards, and of fields."""
+    """Return a theme. `grounds`: the background colours of the screen, of cards, and of fields."""
     background, surface, panel = grounds
     return Theme(
         name=name,

@@ -11,7 +11,7 @@ from gradscope.budget import Budget, Consumer, Sampler, interval
 from gradscope.budget.budget import (
     RECORDER_FIRST_RUN,
     RECORDER_LARGEST_INTERVAL,
-    RECORDER_LONGEST_REST,
+    RECORDER_LONGEST_SUSPENSION,
     RECORDER_RUN,
     RECORDER_WHOLE_COST,
 )
@@ -26,7 +26,7 @@ class ActiveSteps:
     """Runs of active and inactive steps. Without a budget, every step is active.
 
     Attributes:
-        is_resting: whether it is inactive because of `rest`.
+        is_suspended: whether it is inactive because of `suspend`.
         is_active: whether the recorder is active in the step in progress.
         every: one step of this number is active, on average.
         next_switch: the step before which `switch` must be called.
@@ -38,9 +38,9 @@ class ActiveSteps:
         fraction = sampler.budget
         self._share = None if fraction is None else Budget(fraction).share(Consumer.RECORDER)
         self._began = step
-        self._rest = RECORDER_RUN
-        self._must_rest = False
-        self.is_resting = False
+        self._suspension = RECORDER_RUN
+        self._must_suspend = False
+        self.is_suspended = False
         self.is_active = True
         self.every = 1
         self.next_switch = step + RECORDER_FIRST_RUN
@@ -53,9 +53,9 @@ class ActiveSteps:
             return ""
         return f"the flight recorder is active in 1 of {self.every} steps, to keep to the budget"
 
-    def rest(self) -> None:
-        """Become inactive at the next step: what is not finite is known and continues. Each time for longer."""
-        self._must_rest = self.is_active
+    def suspend(self) -> None:
+        """Become inactive at the next step, because the known fault continues. Each time for more steps."""
+        self._must_suspend = self.is_active
         self.next_switch = _AT_ONCE
 
     def resume(self) -> None:
@@ -67,11 +67,11 @@ class ActiveSteps:
         """Begin the next run of steps with `step`."""
         steps, spent_s = max(1, step - self._began), self.spent_s
         self._began, self.spent_s = step, deque(maxlen=_FORWARDS)
-        self.is_resting = self._must_rest
-        if self._must_rest:
-            self._must_rest, self.is_active = False, False
-            self.next_switch = step + self._rest
-            self._rest = min(2 * self._rest, RECORDER_LONGEST_REST)
+        self.is_suspended = self._must_suspend
+        if self._must_suspend:
+            self._must_suspend, self.is_active = False, False
+            self.next_switch = step + self._suspension
+            self._suspension = min(2 * self._suspension, RECORDER_LONGEST_SUSPENSION)
         elif self.is_active:
             if (
                 spent_s

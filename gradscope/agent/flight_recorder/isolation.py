@@ -69,12 +69,12 @@ class RandomState:
             np.random.set_state(self.numpy)  # noqa: NPY002 - as above
 
     def load(self, states: dict[str, torch.Tensor]) -> None:
-        """Take the states of torch from what `tensors` has returned."""
+        """Load the states of torch's random generators from a result of `tensors`."""
         self._cpu.set_state(states["cpu"])
         self._cuda = [(int(k.removeprefix("cuda:")), t) for k, t in states.items() if k != "cpu"]
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the states of torch, by device."""
+        """Return the states of torch's random generators, by device."""
         return {"cpu": self._cpu.get_state()} | {f"cuda:{i}": state for i, state in self._cuda}
 
 

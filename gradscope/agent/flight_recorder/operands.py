@@ -51,7 +51,7 @@ _OVERFLOWING: Final = ("exp", "mm", "addmm", "bmm", "baddbmm", "mul", "add", "su
 
 
 def describe_operands(operation: str, operands: Sequence[torch.Tensor], is_nan: bool) -> str:
-    """Return what is wrong with the operands, in words; an empty string if that is not known."""
+    """Return a description of what is wrong with the operands; an empty string if that is not known."""
     name = operation.rstrip("_")
     numbers = [each.detach() for each in operands if each.is_floating_point()]
     for place, test, words in _RULES.get(_SAME.get(name, name), ()):

@@ -1,4 +1,4 @@
-"""`Origin`: where a NaN or an infinity arises, and the words for it."""
+"""`Origin`: where a NaN or an infinity arises, and its description."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -237,19 +237,19 @@ class FlightRecorder(StepPlugin):
         return bool(self._alarms - {"gradient"})
 
     def dismiss(self) -> None:
-        """Forget what was seen in this step, because it is reported or counted elsewhere.
+        """Discard the observations of this step, because they are reported or counted elsewhere.
 
-        If it continues from an earlier step, the recorder rests.
+        If the fault continues from an earlier step, the recorder is suspended.
         """
         self._alarms.clear()
         step = self._run.counter.step
         if self._newest_known == step - 1 and self._active.is_active:
-            self._active.rest()
+            self._active.suspend()
             self._run.plan_again()
         self._newest_known = step
 
     def check_gradients(self, step: int, optimizer: Optimizer) -> None:
-        """Report what was seen although the gradients that the optimizer gets are finite."""
+        """Report the observed faults although the gradients that the optimizer gets are finite."""
         if getattr(optimizer, "found_inf", None) is not None:  # a GradScaler decides about this step
             if self.sees_more_than_gradients:
                 self.report(step, (), "a loss scaler decides whether to skip the step")
@@ -270,14 +270,14 @@ class FlightRecorder(StepPlugin):
         self.remove()
 
     def _report_unused(self) -> None:
-        """Report what was seen in a step that ended without an optimizer."""
+        """Report the observed faults of a step that ended without an optimizer."""
         if self._is_known():
             self.dismiss()
         elif self._alarms and (self.sees_more_than_gradients or not self.has_scaler):
             self.report(self._alarm_step, (), "no optimizer has stepped yet")
 
     def _is_known(self) -> bool:
-        """Return whether what was seen continues from the step before, or was reported in this step already."""
+        """Return whether the observed fault continues from the step before, or was reported in this step already."""
         return bool(self._alarms) and self._alarm_step <= self._newest_known + 1
 
     def begin(self, step: int, *, is_observed: bool) -> None:  # noqa: ARG002 - the signature of a plugin
@@ -285,9 +285,9 @@ class FlightRecorder(StepPlugin):
         active = self._active
         if step < active.next_switch:
             return
-        was_active, was_resting = active.is_active, active.is_resting
+        was_active, was_suspended = active.is_active, active.is_suspended
         active.switch(step)
-        if was_resting:
+        if was_suspended:
             self._newest_known = step - 1  # what is seen in the next step is known
         if active.is_active and not was_active:
             self._activate()

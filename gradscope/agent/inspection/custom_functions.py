@@ -171,7 +171,7 @@ def _argument_source(
         values = [hold() for hold in held]
         if any(isinstance(leaf, _Deleted) for leaf in values):
             raise UsageError(
-                f"the recorded arguments of the model no longer exist: their size is {size / 2**20:.0f} MiB, "
+                f"the recorded arguments of the model were freed: they had {size / 2**20:.0f} MiB, "
                 "and only up to 16 MiB are copied; pass a batch: scope.examine(batch)"
             )
         found: _Arguments = _pytree.tree_unflatten(values, structure)

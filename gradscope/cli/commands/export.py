@@ -1,4 +1,4 @@
-"""`gradscope export`: what was recorded of a run, for other programs."""
+"""`gradscope export`: writes the recorded data of a run for other programs."""
 
 from collections.abc import Sequence
 from pathlib import Path

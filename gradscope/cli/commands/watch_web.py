@@ -33,7 +33,7 @@ def serve_run(run: str | None, *, host: str, port: int, is_control: bool, tab: s
         what = "" if is_control else " It only shows the run; with --control it can also change it."
         print_notice(
             f"gradscope: this link works once, in one browser.{what} Ctrl+C ends the server.\n"
-            f"gradscope: from another machine, first: {browser_server.ssh_line(socket.gethostname())}"
+            f"gradscope: from another machine, first run there: {browser_server.ssh_line(socket.gethostname())}"
         )
         browser_server.serve()
     return exit_codes.DONE

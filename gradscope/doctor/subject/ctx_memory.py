@@ -21,7 +21,7 @@ _WeakTensors: TypeAlias = list[tuple["weakref.ref[Tensor]", int]]
 
 
 def measure_ctx_memory(subject: Subject) -> dict[str, str]:
-    """Return how many bytes are alive after backward, and how many outlive the output, in words.
+    """Return how many bytes are alive after backward, and a text on how many outlive the output.
 
     The subject must run without an exception. Python's garbage collector is disabled during the measurement.
     """

@@ -10,7 +10,7 @@ from gradscope.budget import Budget, Consumer, Sampler
 from gradscope.budget.budget import (
     RECORDER_FIRST_RUN,
     RECORDER_LARGEST_INTERVAL,
-    RECORDER_LONGEST_REST,
+    RECORDER_LONGEST_SUSPENSION,
     RECORDER_RUN,
     RECORDER_WHOLE_COST,
 )
@@ -70,16 +70,16 @@ def test_each_rest_is_twice_as_long_up_to_a_limit():
     active = ActiveSteps(Sampler(budget=None), 0)
     step, rests = 5, []
     for _ in range(10):
-        active.rest()
+        active.suspend()
         assert active.next_switch <= step
         active.switch(step)
-        assert active.is_resting
+        assert active.is_suspended
         assert not active.is_active
         rests.append(active.next_switch - step)
         step = active.next_switch
         active.switch(step)
         assert active.is_active
-    longest = [RECORDER_LONGEST_REST] * 10
+    longest = [RECORDER_LONGEST_SUSPENSION] * 10
     assert rests == [min(RECORDER_RUN * 2**n, longest[n]) for n in range(10)]
 
 
@@ -133,16 +133,16 @@ def test_a_nan_that_lasts_is_traced_once_and_the_recorder_rests():
     model = Sick()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     x = torch.randn(2, 4)
-    resting = 0
+    inactive = 0
     with gradscope.attach(model, hub=None, record=False, quiet=True, budget=None) as scope:
         for step in range(300):
             model.is_sick = step == 100
             optimizer.zero_grad()
             model(x).square().mean().backward()
             optimizer.step()
-            resting += scope._recorder.is_between_steps is None
+            inactive += scope._recorder.is_between_steps is None
         found = [each for each in scope.findings if each.code == "nonfinite"]
         assert scope.faults == {}
     assert [each.found_step for each in found] == [100]
-    assert resting >= 300 - 101 - 5
+    assert inactive >= 300 - 101 - 5
     assert "aten.log" in found[0].message

@@ -122,7 +122,7 @@ def test_a_schedule_is_shown(scope):
         ({"end_step": 2.5}, "end_step must be an integer"),
         ({"for_steps": 0}, "must last more than 0 steps, got 0"),
         ({"for_s": math.nan}, "must last more than 0 seconds"),
-        ({"ramp": "alpha=1:2:3"}, "a ramp needs one of its numbers"),
+        ({"ramp": "alpha=1:2:3"}, "expected a ramp of one of the numeric arguments"),
         ({"when": "import os"}, "expected one of .*, got 'import' at character 1"),
     ],
 )

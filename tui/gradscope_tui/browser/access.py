@@ -1,4 +1,4 @@
-"""Who may use the page: a link that works once becomes a cookie, and only this server's own page may ask."""
+"""Who may use the page: a link that works once sets a cookie, and only this server's own page may send requests."""
 
 import hmac
 import re
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 __all__ = ["Access", "security_headers"]
 
 _OUR_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.ASCII)
-"""Another name in `Host` is that of a site which resolves to this machine. A forwarded port may be another one."""
+"""A request with another name in `Host` comes from a site that resolves to this machine. The port may differ."""
 
 _COOKIE = "gradscope"
 
@@ -33,7 +33,7 @@ class Access:
     def refusal(self, host: str | None, origin: str | None, *, is_websocket: bool) -> str:
         """Return why a request is refused by the address that the browser shows; "" if it is not.
 
-        host, origin: the headers of a request. An origin is that of the page that asks.
+        host, origin: the headers of a request. The origin names the page that sent the request.
         """
         if not _OUR_HOST.fullmatch(host or ""):
             return f"This server answers to 127.0.0.1 and localhost, not to {host!r}."

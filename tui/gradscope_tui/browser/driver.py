@@ -1,4 +1,4 @@
-"""Textual's driver for a browser, which also ends the UI when the server is gone."""
+"""Textual's driver for a browser, which also ends the UI when the server has ended."""
 
 import os
 import signal

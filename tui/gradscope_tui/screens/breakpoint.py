@@ -23,7 +23,7 @@ _EXAMPLES = (
 
 
 class BreakpointScreen(ModalScreen[str | None]):
-    """Returns the condition, or None. `condition` is that of a breakpoint that is edited."""
+    """Returns the condition, or None if canceled. `condition`: the condition of the breakpoint to edit."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", show=False)]
 

@@ -1,4 +1,4 @@
-"""`InterveneScreen` is the form for a new intervention, which needs two or three key presses after `i`.
+"""`InterveneScreen`: the form for a new intervention. After `i`, two or three key presses are enough.
 
 A key selects the action. The form then shows its arguments, where it applies and when it ends, and one
 sentence that says what will happen. `enter` applies the intervention without a further question. The
@@ -33,7 +33,7 @@ from gradscope_tui.widgets.choice import Choice
 __all__ = ["InterveneScreen"]
 
 _ENDS = ("while I watch", "keep", "for steps:")
-_END_WORDS = ("it ends 60 s after this viewer has gone", "it stays until it is removed")
+_END_WORDS = ("it ends 60 s after this viewer has disconnected", "it stays until it is removed")
 _DEFAULT_STEPS = "100"
 _YES = ("no", "yes")
 _WHEN = (("from step", "start"), ("every", "every"), ("ramp", "ramp"), ("while", "while"))
@@ -195,7 +195,7 @@ class InterveneScreen(ModalScreen[Command | None]):
         return Horizontal(label, Input(shown, compact=True, id=field), classes="row")
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Update the sentence."""
+        """Update the sentence that says what will happen."""
         event.stop()
         self._update_sentence()
 
@@ -205,7 +205,7 @@ class InterveneScreen(ModalScreen[Command | None]):
         self.action_apply()
 
     def on_choice_changed(self) -> None:
-        """Update the sentence."""
+        """Update the sentence that says what will happen."""
         self._update_sentence()
 
     def action_cancel(self) -> None:

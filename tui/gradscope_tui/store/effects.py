@@ -1,4 +1,4 @@
-"""`Effects` remembers from which step on each intervention was in force, and when it ended."""
+"""`Effects` stores the step at which each intervention became active, and the step at which it ended."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _LIMIT = 200
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """An intervention is in force from `step` on, or, if `is_end`, no longer."""
+    """The start of an intervention at `step`, or its end if `is_end`."""
 
     step: int
     state: InterventionState
@@ -28,7 +28,7 @@ class Effects:
         self._active: dict[str, InterventionState] = {}
 
     def note(self, message: Interventions) -> None:
-        """Compare the interventions of a message with those before."""
+        """Add the interventions that began or ended since the previous message."""
         now = {state.id: state for state in message.entries}
         for id, state in now.items():
             if id not in self._active and state.active_since is not None:

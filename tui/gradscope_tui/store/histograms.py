@@ -35,7 +35,7 @@ class Shares:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """One step. Row i has shares[starts[i]:starts[i + 1]]; the first is that of binade `first[i]`."""
+    """One step. Row i has shares[starts[i]:starts[i + 1]]; the first is the share of binade `first[i]`."""
 
     kinds: tuple[str, ...]
     layer: NDArray[np.uint32]

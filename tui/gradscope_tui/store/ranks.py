@@ -128,7 +128,7 @@ class Ranks:
                 pass
 
     def merged_to_show(self, steps: Mapping[int, Step]) -> Iterator[Shown]:
-        """Take a step that all ranks have reported; yield it merged if merged steps are shown."""
+        """Store a step that all ranks have reported. Yield the merged step if merged steps are shown."""
         if self._size == 1 or any(step.ranks for step in steps.values()):
             return
         self._past_of_all.append(steps)

@@ -1,4 +1,4 @@
-"""`RecordedRun`: a recording as the screen shows a run, at any of its observed steps. It reads few steps at a time."""
+"""`RecordedRun`: reads a recording for the screens, at any observed step, a few steps at a time."""
 
 import math
 from bisect import bisect_left
@@ -23,7 +23,7 @@ from gradscope_tui.store.timeline import Landmark, landmarks_of, place_of
 __all__ = ["RecordedRun"]
 
 _PAST = 48
-"""The observed steps that are read with the shown one: the trend has 24, and the heat a memory of about 50."""
+"""The observed steps that are read with the shown one: the trend needs 24, the heat about 50."""
 
 _MORE = 192
 """Earlier ones, which are read afterwards for the curves of a layer."""

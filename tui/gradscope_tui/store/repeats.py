@@ -69,7 +69,7 @@ class Spread:
 
 
 def find_repeats(tree: LayerTree) -> dict[int, Repeat]:
-    """Return the repeats of a tree by their first node, at all depths."""
+    """Find the repeated blocks of a tree, at all depths. The keys are their first nodes."""
     structures = _structures(tree)
     found: dict[int, Repeat] = {}
     for family in _families(tree):

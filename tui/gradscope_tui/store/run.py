@@ -121,7 +121,7 @@ class RunStore:
             self.version += 1
 
     def choose_rank(self) -> str:
-        """Show the next selection of ranks with its past; return the selection in words."""
+        """Show the next selection of ranks with its past; return its label."""
         self._clear_steps()
         self._feed(self.ranks.choose_next())
         self.version += 1

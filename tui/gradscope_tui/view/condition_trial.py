@@ -25,7 +25,7 @@ def condition_problem(text: str, store: RunStore) -> str:
 
 
 def past_text(text: str, store: RunStore) -> str:
-    """Return at which past steps a valid condition would have paused the training: where it became true."""
+    """Return a sentence on the past steps at which a valid condition became true and would have paused the training."""
     condition = parse_condition(text)
     if condition.is_of_steps_only:
         return "It depends on the step number only."
@@ -44,7 +44,7 @@ def past_text(text: str, store: RunStore) -> str:
 
 
 def rule_of(setting: RuleSetting, store: RunStore) -> Rule:
-    """Return the rule of a setting. Raises GradscopeError, with what is expected, if it cannot be set."""
+    """Create the rule from its settings. Raises GradscopeError if they are invalid."""
     names = [layer.name for layer in store.tree.layers]
     threshold: float | tuple[float, float] | None
     match setting.threshold:

@@ -49,7 +49,7 @@ def about_lines(layer: Layer, width: int) -> list[Line]:
 
 
 def focus_in_words(every: int) -> str:
-    """Return the interval of the focus steps in words, such as `focus: every 2nd step`."""
+    """Return the interval of the focus steps as text, such as `focus: every 2nd step`."""
     return f"focus: every {'step' if every == 1 else f'{ordinal(every)} step'}"
 
 

@@ -169,7 +169,7 @@ def verdict_line(verdict: Verdict) -> Line:
 
 
 def evidence_lines(finding: Finding, width: int) -> list[Line]:
-    """Return a finding as two lines: what it is, and since when, with the numbers behind it."""
+    """Return a finding as two lines: its text, and the step at which it began with the measured numbers."""
     role: Role = "bad" if finding.severity == "error" else "warning"
     first = f"{SIGNS[finding.severity]} {finding.code}: {_without_layer(finding)}"
     parts = (when_text(finding), evidence_text(finding.evidence))

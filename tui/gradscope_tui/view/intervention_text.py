@@ -1,4 +1,4 @@
-"""Interventions in words: a few cells, a line, and the sentence of the form."""
+"""Interventions as text: a few cells, a line, and the sentence of the form."""
 
 from collections.abc import Mapping, Sequence
 
@@ -70,7 +70,7 @@ def layers_in_words(layers: Sequence[str], most: int = 3) -> str:
 
 
 def start_in_words(state: InterventionState, step: int | None = None) -> str:
-    """Return the state in words: `active since step 412`, `pending`, or `from step 500 on`."""
+    """Return the state as text: `active since step 412`, `pending`, or `from step 500 on`."""
     since = state.active_since
     if since is None:
         return "pending"

@@ -217,7 +217,7 @@ RUN_COLUMNS = (
 
 
 def run_row(info: RunInfo) -> Line:
-    """Return a cell for each column. The step of a live run is that of the hub's newest list."""
+    """Return a cell for each column. The step of a live run comes from the hub's newest list."""
     started = time.strftime("%d %b %H:%M", time.localtime(info.started_s))
     step = "" if info.step is None else f"{'≥ ' if info.is_live else ''}{info.step:,}"
     return (

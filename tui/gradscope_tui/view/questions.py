@@ -8,7 +8,7 @@ PAUSE_TEXT = (
 )
 QUIT_TEXT = (
     "\n\n  [b $primary]r[/]   remove, then quit"
-    "\n  [b $primary]l[/]   leave in force for 60 s after this viewer has gone"
+    "\n  [b $primary]l[/]   leave active for 60 s after this viewer has disconnected"
 )
 
 READONLY_TEXT = (

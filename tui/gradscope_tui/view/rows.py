@@ -52,7 +52,7 @@ class Listing:
     repeats: Mapping[int, Repeat] = field(default_factory=dict)
 
     def is_furthest(self, row: int) -> bool:
-        """Return whether a row is the second one of a repeat."""
+        """Return whether a row shows the most different layer of a repeat (its second row)."""
         return row > 0 and self.repeats.get(row) is not None and self.nodes[row - 1] == self.nodes[row]
 
 

@@ -39,11 +39,11 @@ _SHOWN_INTERVALS = 8
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The content of the line; None means unknown.
+    """The content of the status line; None means unknown.
 
     `every` is the newest interval between observed steps, `observed` are the newest observed steps.
     `waiting` counts the steps that a frozen view hides, `dropped` the messages that this viewer dropped.
-    `recording`: that a recording is shown, in words; empty for a run.
+    `recording`: the text that says that a recording is shown; empty for a run.
     """
 
     run: str = ""

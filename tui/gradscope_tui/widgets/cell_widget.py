@@ -36,7 +36,7 @@ class CellWidget(Widget):
         return self._styles[role]
 
     def strip_of(self, cells: Iterable[Cell], *, is_cursor: bool = False) -> Strip:
-        """Return a line as wide as the widget. The line of the cursor has its background."""
+        """Return a line as wide as the widget. If `is_cursor`, it has the background of the cursor."""
         segments = [Segment(cell.text, self._drawn_style(cell.role, is_cursor)) for cell in cells]
         ground = self._drawn_style("normal", is_cursor)
         return Strip(segments).adjust_cell_length(self.size.width, ground).simplify()

@@ -213,7 +213,7 @@ def find_batch_failures(exam: Examination) -> Iterator[Finding]:
             "fails-on-empty",
             f"a batch of 1: forward returns shapes {[tuple(y.shape) for y in outcome.outputs]}, not {expected}",
             cause="forward drops the batch dim if the batch has one row: squeeze() without a dim does so",
-            fix="name the dim: squeeze(-1)",
+            fix="give squeeze() a dim, such as squeeze(-1)",
             where=exam.location,
         )
     empty = run_subject(none)

@@ -1,6 +1,6 @@
 """Grades the error of a gradient that is declared as approximate.
 
-A Monte Carlo gradient differs from run to run, so several samples of it are compared. The grade is that of the mean
+A Monte Carlo gradient differs from run to run, so several samples of it are compared. The grade is given for the mean
 error of one sample. The error of the mean of all samples is evidence: if it is much smaller, the gradient is unbiased
 and noisy.
 """

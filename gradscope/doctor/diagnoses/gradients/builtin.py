@@ -106,7 +106,7 @@ def _reimplementation(exam: Examination, name: str, operation: _Operation) -> Fi
     timing = time_function(exam.subject.call, operation, *arguments, repeats=repeats)
     return finding(
         "reimplements-builtin",
-        f"the values and gradients are those of {name}",
+        f"the values and gradients are equal to those of {name}",
         fix=f"call {name}",
         where=exam.location,
         evidence={"timing": str(timing)},

@@ -80,7 +80,7 @@ def _forward_mode_failures(exam: Examination, verdict: str) -> Iterator[Finding]
     yield finding(
         "wrong-gradient",
         f"jvp fails gradcheck in forward mode: {verdict}",
-        cause="jvp is not the derivative of forward, or it raises; backward is right",
+        cause="jvp does not compute the derivative of forward, or raises an exception; backward is right",
         fix="derive jvp again: it is the Jacobian times the tangents, and backward its transpose times grad_output",
         where=exam.location,
     )

@@ -26,7 +26,7 @@ _LEAST_RATIO = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """`lines` from top to bottom, and the limits of both axes.
+    """A drawn plot: its `lines` of text from top to bottom, and the limits of both axes.
 
     `bad` has the columns with NaN or Inf, `zero` those with a zero, which has no place on a logarithmic scale.
     """
