@@ -22,7 +22,7 @@ endif
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-fast test-exhaustive test-all soak sanitize coverage check format docs picture screenshots bench bench-plots clean
+.PHONY: help demo test test-fast test-exhaustive test-all soak sanitize coverage check format docs picture screenshots session bench bench-plots clean
 .DEFAULT_GOAL := help
 
 help:  ## say what each target does
@@ -75,6 +75,10 @@ picture: $(VENV)/runs  ## draw docs/demo.svg: the real UI on the demo
 
 screenshots: $(VENV)/runs  ## draw docs/*-120x32.svg and docs/*-80x24.svg: the UI on four runs with a fault
 	$(BIN)/python docs/screenshots.py docs
+
+session: $(VENV)/runs  ## record build/session.cast: the UI on the demo, as an asciicast
+	mkdir -p build
+	$(BIN)/python docs/session.py build/session.cast
 
 bench: $(VENV)/runs  ## measure what observing costs, as ratios against the bare program
 	$(BIN)/python -m benchmarks.overhead

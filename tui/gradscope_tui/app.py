@@ -286,7 +286,8 @@ class GradscopeApp(App[int]):
 
     async def action_compare(self) -> None:
         """Choose a recorded run to compare with."""
-        await self.push_screen(screen := RunsScreen(self.session.runs), self._compare_with)
+        screen = RunsScreen(self.session.runs, "compare with", "enter compares")
+        await self.push_screen(screen, self._compare_with)
         self.run_worker(screen.list_recorded, thread=True)
 
     def _compare_with(self, chosen: RunInfo | None) -> None:

@@ -332,9 +332,10 @@ class MainScreen(Screen[None]):
         )  # also keys that are refused, which is said elsewhere
         known = {name for key in presenter.keys if key.owner in owners for name in key.keys.split(",")}
         is_known = event.key in known or event.key in self.active_bindings
-        if event.is_printable and not is_known and not self._filter.is_open:
+        is_expected = event.is_printable or event.key in EXPECTED_KEYS
+        if is_expected and not is_known and not self._filter.is_open:
             text = EXPECTED_KEYS.get(event.key, "? lists all keys")
-            pressed = event.character or event.key
+            pressed = event.character if event.is_printable and event.character else event.key
             self.notify(f"{pressed} does nothing here: {text}.", markup=False)
 
     def action_go_back(self) -> None:

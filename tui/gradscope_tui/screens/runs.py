@@ -29,8 +29,9 @@ class RunsScreen(ModalScreen[RunInfo | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,R", "close", show=False)]
 
-    def __init__(self, runs: Sequence[RunInfo]) -> None:
+    def __init__(self, runs: Sequence[RunInfo], title: str = "runs", hint: str = "enter opens") -> None:
         super().__init__()
+        self._title, self._hint = title, hint
         self._known = tuple(runs)
         self._recorded: tuple[RunInfo, ...] = ()
         self._runs: tuple[RunInfo, ...] = ()
@@ -38,8 +39,8 @@ class RunsScreen(ModalScreen[RunInfo | None]):
     def compose(self) -> ComposeResult:
         """Create the list."""
         card = Vertical(classes="card")
-        card.border_title = "runs"
-        card.border_subtitle = "enter opens · esc closes"
+        card.border_title = self._title
+        card.border_subtitle = f"{self._hint} · esc closes"
         with card:
             yield RowList(id="runs")
             yield Static("No runs yet. Start one with: gradscope run train.py", classes="note")

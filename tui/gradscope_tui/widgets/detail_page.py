@@ -165,7 +165,7 @@ class DetailPage(Container, can_focus=True):
         """Draw the loss below the curves if there is room, or if an intervention or a finding is marked in it."""
         plot = self.query_one("#loss", Drawing)
         name, steps, values = _loss(store, frame)
-        room = _LEAST_FOR_LOSS if marks else _ROOMY
+        room = _LEAST_FOR_LOSS if marks and self.finding is None else _ROOMY
         plot.display = bool(name) and self.size.height >= room and not self._is_on_exponents
         if plot.display:
             is_log = bool((values > 0).all())
