@@ -13,6 +13,7 @@ __all__ = ["STILL_S", "in_words_of_place", "median_of", "standing_out"]
 STILL_S = 5.0
 """A rank stands still if no step of it has ended for this long, in seconds, and for ten of its usual steps."""
 
+_PLACES_S = 8.0
 _USUAL_STEPS = 10.0
 _SLOWER = 1.5
 _LEAST_S = 0.005
@@ -53,6 +54,8 @@ def _still(ranks: list[RankState]) -> set[int]:
     live = [state for state in ranks if state.is_live]
     if len(live) < 2 or len(still) < len(live):
         return {state.rank for state in still}
+    if any(not state.place for state in still) and min(s.still_s or 0.0 for s in still) < _PLACES_S:
+        return set()  # the next heartbeats say where the others are
     places = Counter((state.step, state.layer, state.place) for state in still)
     (_, most), *others = places.most_common()
     if not others or others[0][1] == most:

@@ -26,7 +26,8 @@ def test_a_rank_that_hangs_is_named_with_its_layer_and_line(places):
             def is_named():
                 states = client.rank_states(DEADLINE_S).get("job")
                 for rank, reasons in standing_out(states.ranks if states else ()).items():
-                    found.update({rank: each for each in reasons if each.startswith("no step")})
+                    if reasons[0].startswith("no step"):  # under load, any rank may be slow
+                        found[rank] = reasons[0]
                 return found
 
             wait_for(is_named, "the name of the rank that hangs")

@@ -49,6 +49,14 @@ def test_a_rank_that_stands_still_alone_is_named_and_an_unknown_place_is_said_to
     assert found == {1: ("no step for 6 s, where it is now is not known; its last step was 9",)}
 
 
+def test_nothing_is_said_of_ranks_that_all_stand_still_until_it_is_known_where_each_is():
+    stuck = {"place": "t.py:3 in forward", "layer": "blocks.1"}
+    of_ranks = [{**WAITING, "still_s": 6.0}, {**stuck, "still_s": 6.0}, {"still_s": 6.0}]
+    assert standing_out(states(*of_ranks)) == {}
+    later = standing_out(states(*({**each, "still_s": 8.5} for each in of_ranks)))
+    assert sorted(later) == [0, 1, 2]
+
+
 def test_if_every_rank_is_elsewhere_all_are_named():
     places = [{**WAITING, "place": f"t.py:{rank} in f"} for rank in range(3)]
     assert sorted(standing_out(states(*places))) == [0, 1, 2]

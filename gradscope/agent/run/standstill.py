@@ -19,7 +19,8 @@ from gradscope.protocol import Heartbeat
 
 __all__ = ["Standstill"]
 
-_LOOK_S: Final = 3.0
+_LOOK_S: Final = 1.0
+"""Heartbeats are 2 s apart, and only they ask for the steps: a thread that stands still is found by the second one."""
 _LENGTH: Final = 200
 _TORCH: Final = str(Path(torch.__file__).parent)
 _OWN: Final = str(Path(__file__).parents[2])
