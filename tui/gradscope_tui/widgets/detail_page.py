@@ -151,7 +151,7 @@ class DetailPage(Container, can_focus=True):
         curves = [(title, *_series(store, frame, node, name)) for name, title in _PLOTS]
         about = self.finding.evidence.get("kind") if self.finding else None
         curves = [
-            (f"{title} (of the finding)" if is_about else title, steps, values)
+            (f"▲ {title}" if is_about else title, steps, values)
             for (title, steps, values), is_about in sorted(
                 zip(curves, (_KINDS[name] == about for name, _ in _PLOTS), strict=True),
                 key=lambda each: not each[1],
