@@ -1,6 +1,6 @@
 """Three ranks train until one of them hangs in the forward of a layer: `… HUNG UNTIL`, started once for each rank.
 
-It writes the time of the hang into the file HUNG, and goes on when the file UNTIL is there.
+It writes the time of the hang into the file HUNG, and continues when the file UNTIL is there.
 """
 
 import sys
