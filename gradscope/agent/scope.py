@@ -55,7 +55,7 @@ from gradscope.columns import MemoryTable, Table, TimesTable
 from gradscope.errors import NotMeasuredError, UsageError
 from gradscope.findings import Finding, Verdict, merge_repeated
 from gradscope.hooks import LayerPatterns
-from gradscope.intervene import AuditEntry, OwnFunction, action_of, find_action
+from gradscope.intervene import AuditEntry, OwnFunction, action_of
 from gradscope.names import match_names
 from gradscope.protocol import BreakpointState, Bye, InterventionState
 from gradscope.resources import is_out_of_memory
@@ -477,12 +477,13 @@ class Scope:
     ) -> Intervention:
         """Apply a function of your own to the gradient, or install an intervention by its name.
 
+        With a name, `arguments` has its arguments: `scope.intervene("fc1", "scale", arguments={"factor": 0.1})`.
         `function(gradient)` returns a tensor of the same shape and dtype. A subclass of
         torch.autograd.Function is applied to the layer's output (or input) in the forward pass. If the
         function raises, returns another shape or dtype, or produces a new NaN, the gradient stays
         unchanged and the intervention is removed and reported.
         """
-        action = find_action(function) if isinstance(function, str) else action_of(function)
+        action = function if isinstance(function, str) else action_of(function)
         return self._interventions.set(action, layers, arguments or {}, how)
 
     def keep_snapshot(

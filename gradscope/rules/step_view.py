@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.columns import COLUMN_NAMES, Block, Flags, derive_from
+from gradscope.columns.derived import DERIVATIONS
 from gradscope.errors import UsageError
 
 __all__ = ["QUANTITIES", "Floats", "StepView", "any_of", "indices_of"]
 
 Floats: TypeAlias = NDArray[np.float64]
 
-_DERIVED = ("mean", "std", "rms", "norm", "absmax", "nonfinite", "finite")
+_DERIVED = tuple(DERIVATIONS)
 _COLUMNS = tuple(name for name in COLUMN_NAMES if name != "calls")
 QUANTITIES: tuple[str, ...] = (*_DERIVED, "inf", *_COLUMNS)
 """The quantities of a row: derived ones and columns."""

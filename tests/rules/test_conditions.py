@@ -61,7 +61,7 @@ def test_a_condition_holds_for_the_rows_it_names(view, text, holds):
         ("loss > ", "expected a number, got the end"),
         ("loss > x", "expected a number, got 'x' at character 8"),
         ("loss = 3", "got '=' at character 6"),
-        ("grad.size > 3", "expected one of mean, std, rms"),
+        ("grad.size > 3", "expected one of finite, nonfinite, mean, std, rms"),
         ("grad[0].norm > 3", "in quotes"),
         ('grad["x"', "expected ']'"),
         ('grad["re:("].norm > 3', "is not a valid regular expression"),

@@ -10,8 +10,9 @@ from gradscope.agent.commands.intervention_commands import check_request
 from gradscope.agent.interventions.handle import Intervention
 from gradscope.agent.run.context import RunContext
 from gradscope.agent.step.engine import StepEngine
+from gradscope.errors import UsageError
 from gradscope.hooks import LayerPatterns
-from gradscope.intervene import Action, End, LedgerEntry, Ramp, find_action
+from gradscope.intervene import Action, End, LedgerEntry, Ramp, all_actions, find_action
 from gradscope.names import check_options
 from gradscope.protocol import make_schedule
 
@@ -56,7 +57,8 @@ class ScriptInterventions:
         how: When,
     ) -> Intervention:
         """Set an intervention. Raises UsageError, or UnknownLayerError if a pattern matches nothing."""
-        found = find_action(action) if isinstance(action, str) else action
+        found = _find_action(action, layers) if isinstance(action, str) else action
+        _refuse_arguments_among_options(found, how)
         check_options(how, When.__annotations__, found.spec.name)
         request = check_request(
             self._engine.tracker.modules(),
@@ -87,3 +89,23 @@ class ScriptInterventions:
 
 def _ignore(entry: LedgerEntry, step: int) -> None:
     """Do nothing: the script reads `active_since`."""
+
+
+def _find_action(name: str, layers: LayerPatterns) -> Action:
+    known = {action.spec.name for action in all_actions()}
+    if name not in known and isinstance(layers, str) and layers in known:
+        raise UsageError(
+            f"expected the layers first and then the intervention, got intervene({layers!r}, {name!r}); "
+            f"use intervene({name!r}, {layers!r})"
+        )
+    return find_action(name)
+
+
+def _refuse_arguments_among_options(action: Action, how: When) -> None:
+    given = set(how) - set(When.__annotations__)
+    name = next((each.name for each in action.spec.arguments if each.name in given), None)
+    if name is not None:
+        raise UsageError(
+            f"expected {name} of {action.spec.name} in `arguments`, got it as an option; "
+            f'use intervene(…, "{action.spec.name}", arguments={{"{name}": …}})'
+        )

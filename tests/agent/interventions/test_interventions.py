@@ -238,3 +238,13 @@ def test_an_intervention_that_cannot_act_says_so_once(caplog):
             model(X).sum().backward()
             scope.mark_step()
     assert caplog.text.count("reverse-1 had no effect in step 0: spare had no output") == 1
+
+
+def test_an_argument_among_the_options_is_refused_with_the_right_call(scope):
+    with pytest.raises(UsageError, match=r'"scale", arguments=\{"factor": …\}'):
+        scope.intervene("0", "scale", factor=0.1)
+
+
+def test_layers_after_the_intervention_are_refused_with_the_right_order(scope):
+    with pytest.raises(UsageError, match=r"expected the layers first .* use intervene\('0', 'scale'\)"):
+        scope.intervene("scale", "0", arguments={"factor": 0.1})
