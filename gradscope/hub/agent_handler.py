@@ -59,8 +59,9 @@ class AgentHandler:
         return self._runs.refusal_of(hello)
 
     def on_joined(self, peer: Peer) -> None:
-        """Mark the agent's run as live in the list of runs."""
+        """Mark the agent's run as live in the list of runs. Send it the commands that it has not answered."""
         self._runs.add(peer.hello, peer.route)
+        self._viewers.commands.send_again(peer)
         if peer.hello.world_size > 1:
             self._ranks.setdefault(peer.hello.run, RunRanks()).join(peer.hello.rank)
 

@@ -1,7 +1,8 @@
 """Routes commands from viewers to training processes, and the answers back to the viewers.
 
 The hub remembers the answer to each command id and repeats it if the same id is sent again. So a viewer
-can send a command again after a broken link, and the command takes effect only once.
+can send a command again after a broken link, and the command takes effect only once. If the link of the training
+process breaks, the hub sends it the unanswered commands again when it has reconnected.
 """
 
 from collections import OrderedDict
@@ -23,11 +24,21 @@ _REASON_LIMIT = 1_000
 
 @dataclass(slots=True)
 class _Forwarded:
-    """A forwarded command: the viewer that sent it, its run, and the answer if it has arrived."""
+    """A forwarded command: the viewer that sent it, its run, the agent that received it, and the answer.
+
+    `parts` are the bytes of the command; empty once the answer has arrived.
+    """
 
     viewer: str
     run: str
+    agent: str
+    parts: Parts
     ack: Ack | None = None
+
+    def answer(self, ack: Ack) -> None:
+        """Store the answer, unless there is one."""
+        if self.ack is None:
+            self.ack, self.parts = ack, []
 
 
 class CommandRouter:
@@ -57,23 +68,35 @@ class CommandRouter:
         if known is not None and known.ack is not None:
             self._to_viewer(name, known.ack)
             return
+        agent = ""
         if not reason:
-            reason = self._forward(command, parts)
+            agent, reason = self._forward(command, parts)
         if reason:
             self._to_viewer(name, _refused(command.id, command.run, reason))
-        elif known is None:
-            self._forwarded[command.id] = _Forwarded(name, command.run)
+        elif known is not None:
+            known.agent = agent
+        else:
+            self._forwarded[command.id] = _Forwarded(name, command.run, agent, parts)
             if len(self._forwarded) > _REMEMBERED:
                 self._forwarded.popitem(last=False)
+
+    def send_again(self, agent: Peer) -> None:
+        """Send an agent that has joined the commands that it has not answered: they may be lost with its former link.
+
+        An agent that has received one of them executes it once.
+        """
+        for entry in self._forwarded.values():
+            if entry.ack is None and entry.agent == agent.hello.peer:
+                self._to_agent(agent.route, encode(self._heartbeat()))
+                self._to_agent(agent.route, entry.parts)
 
     def acknowledge(self, run: str, ack: Ack) -> None:
         """Store an agent's answer and send it to the viewer that sent the command."""
         entry = self._forwarded.get(ack.command)
         if entry is None or entry.run != run:
             return
-        if entry.ack is None:
-            entry.ack = ack
-        self._to_viewer(entry.viewer, entry.ack)
+        entry.answer(ack)
+        self._to_viewer(entry.viewer, entry.ack or ack)
 
     def asker(self, run: str, command: bytes) -> str | None:
         """Return the viewer that sent a command to this run; None if the command is unknown."""
@@ -85,8 +108,9 @@ class CommandRouter:
         for command, entry in self._forwarded.items():
             if entry.run == run and entry.ack is None:
                 reason_now = f"run {run!r} ended before the command took effect: {reason}"
-                entry.ack = _refused(command, run, reason_now)
-                self._to_viewer(entry.viewer, entry.ack)
+                refusal = _refused(command, run, reason_now)
+                entry.answer(refusal)
+                self._to_viewer(entry.viewer, refusal)
 
     def _reason_to_refuse(self, viewer: Peer, command: Command) -> str:
         if viewer.hello.want != "control":
@@ -98,19 +122,23 @@ class CommandRouter:
             return "another command has used this id; each command needs an id of its own"
         return ""
 
-    def _forward(self, command: Command, parts: Parts) -> str:
+    def _forward(self, command: Command, parts: Parts) -> tuple[str, str]:
+        """Forward a command. Return the peer id of the agent, and the reason if it cannot be forwarded."""
         ranks = [rank for _, rank in self._runs.ranks(command.run)]
         if not ranks:
-            return f"there is no run {command.run!r}"
-        route = next((rank.route for rank in ranks if rank.route is not None), None)
-        if route is None:
-            return f"run {command.run!r} has ended, or its training process does not answer"
-        if not (self._to_agent(route, encode(self._heartbeat())) and self._to_agent(route, parts)):
-            return (
+            return "", f"there is no run {command.run!r}"
+        rank = next((rank for rank in ranks if rank.route is not None), None)
+        if rank is None or rank.route is None:
+            return "", f"run {command.run!r} has ended, or its training process does not answer"
+        is_sent = self._to_agent(rank.route, encode(self._heartbeat())) and self._to_agent(
+            rank.route, parts
+        )
+        if not is_sent:
+            return "", (
                 f"the training process of {command.run!r} cannot be reached: its connection is broken or its queue "
                 "is full; try again"
             )
-        return ""
+        return rank.hello.peer, ""
 
 
 def _refused(command: bytes, run: str, reason: str) -> Ack:

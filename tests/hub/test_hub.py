@@ -323,6 +323,22 @@ def test_a_repeated_command_is_answered_with_the_first_answer(hub: HubAddress, b
     assert not [m for m in agent.receive(0.2) if isinstance(m, Command)]
 
 
+def test_an_agent_that_reconnects_receives_the_commands_again_that_it_has_not_answered(
+    hub: HubAddress, bring_up: Up
+) -> None:
+    viewer = bring_up(hub.viewers, viewer_hello())
+    agent = bring_up(hub.agents, agent_hello())
+    viewer.send(command())
+    assert until(agent, Command, [viewer]) == [command()]
+    again = bring_up(hub.agents, agent_hello())  # the same process over another connection
+    assert until(again, Command, [viewer]) == [command()]
+    ack = Ack(command=command().id, run="r", is_done=True, step=7)
+    again.send(ack)
+    assert until(viewer, Ack, [again]) == [ack]
+    answered = bring_up(hub.agents, agent_hello())
+    assert not [m for m in answered.receive(0.2) if isinstance(m, Command)]
+
+
 @pytest.mark.parametrize(
     ("want", "asked", "reason"),
     [
