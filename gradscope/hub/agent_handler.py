@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from gradscope.hub.history import Parts
 from gradscope.hub.peers import Peer
-from gradscope.hub.rank_states import RunRanks
+from gradscope.hub.ranks.replicas import Replicas
+from gradscope.hub.ranks.states import RunRanks
 from gradscope.hub.recorders import Recorders
-from gradscope.hub.replicas import Replicas
 from gradscope.hub.resumption import Resumptions
 from gradscope.hub.runs import Rank, RunTable, Streamed
 from gradscope.hub.viewer_handler import ViewerHandler

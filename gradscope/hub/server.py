@@ -15,7 +15,7 @@ import zmq
 
 from gradscope._version import __version__
 from gradscope.hub.agent_handler import AgentHandler
-from gradscope.hub.head import Head
+from gradscope.hub.network.head import Head
 from gradscope.hub.peers import Identity, Peers
 from gradscope.hub.recorders import Recorders
 from gradscope.hub.router_socket import (

@@ -19,11 +19,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradscope.hub.history import BoundedQueue, Parts, size_bytes
-from gradscope.hub.rank_alignment import Chosen, RankAlignment
+from gradscope.hub.ranks.alignment import Chosen, RankAlignment
 from gradscope.protocol import Skipped, Subscribe, encode
 
 if TYPE_CHECKING:
-    from gradscope.hub.merged_run import MergedRun
+    from gradscope.hub.ranks.merged_run import MergedRun
 
 __all__ = ["Past", "ViewerDelivery"]
 

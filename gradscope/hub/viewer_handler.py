@@ -36,7 +36,7 @@ from gradscope.protocol import (
 )
 
 if TYPE_CHECKING:
-    from gradscope.hub.merged_run import MergedRun
+    from gradscope.hub.ranks.merged_run import MergedRun
 
 __all__ = ["ViewerHandler"]
 
@@ -242,7 +242,7 @@ class ViewerHandler:
     def _merged_run(self, run: str) -> "MergedRun":
         """Return what merges the ranks of a run. It exists while a viewer asks for it."""
         if run not in self._merged:
-            from gradscope.hub.merged_run import MergedRun  # noqa: PLC0415 - loads NumPy
+            from gradscope.hub.ranks.merged_run import MergedRun  # noqa: PLC0415 - loads NumPy
 
             merged = self._merged[run] = MergedRun()
             for number, rank in self._runs.ranks(run):

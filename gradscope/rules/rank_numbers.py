@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradscope.columns import KINDS, Block, Flags, basic_kind
-from gradscope.rules.replicas import RankRows
+from gradscope.rules.checks.replicas import RankRows
 
 __all__ = ["RankNumbers", "numbers_of_ranks"]
 

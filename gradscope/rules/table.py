@@ -12,7 +12,8 @@ from typing import Any, Literal, TypeAlias
 
 from gradscope.catalogue.expressions import comparisons_of
 from gradscope.errors import UsageError
-from gradscope.rules import (
+from gradscope.rules.alerts import RuleFinding
+from gradscope.rules.checks import (
     activations,
     finite,
     gradients,
@@ -20,7 +21,6 @@ from gradscope.rules import (
     updates,
     weights,
 )
-from gradscope.rules.alerts import RuleFinding
 from gradscope.rules.conditions import Condition
 from gradscope.rules.step_view import StepView
 from gradscope.rules.thresholds import Threshold, checked

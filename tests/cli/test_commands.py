@@ -51,7 +51,7 @@ OPTIONS = {
     "diff": {"--from", "--to", "--rtol", "--ranks", "--json"},
     "explain": {"--json"},
     "report": {"--output", "--layers", "--force", "--json"},
-    "replay": {"--step", "--tab"},
+    "replay": {"--against", "--step", "--tab"},
     "export": {
         "--output",
         "--format",

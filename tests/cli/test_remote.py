@@ -40,7 +40,7 @@ def remote(live):
         assert (done["name"], done["role"]) == (name, role)
     process = fork_server.Popen(
         [sys.executable, "-m", "gradscope", "serve", "--bind", "tcp://127.0.0.1:0"],
-        preload=["gradscope.cli.app", "gradscope.hub.gateway"],
+        preload=["gradscope.cli.app", "gradscope.hub.network.gateway"],
         env=live.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     line = process.stdout.readline()

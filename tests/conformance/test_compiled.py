@@ -1,6 +1,5 @@
 """Under torch.compile every model trains bit for bit the same, and shows what eager mode shows."""
 
-import functools
 import json
 import sys
 from pathlib import Path
@@ -21,7 +20,6 @@ OWN_RANDOM_NUMBERS = {("dropout", "inductor")}
 """What draws other random numbers when it is compiled: its numbers are not those of eager mode."""
 
 
-@functools.cache
 def run(backend: str, how: str, names: tuple[str, ...]) -> dict[str, dict[str, object]]:
     command = [sys.executable, "-W", "ignore", str(PROGRAM), backend, how, *names]
     done = fork_server.run(
@@ -35,44 +33,41 @@ def run(backend: str, how: str, names: tuple[str, ...]) -> dict[str, dict[str, o
 
 
 # aot_eager compiles as inductor does, up to the code of the kernels; eager stops before autograd.
-CASES = [
-    pytest.param(backend, names, name, marks=marks, id=f"{name}-{backend}")
-    for backend, names, marks in (
-        ("aot_eager", FEW, ()),
-        ("aot_eager", MORE, pytest.mark.exhaustive),
-        ("eager", FEW + MORE, pytest.mark.exhaustive),
-        ("inductor", FEW + MORE, pytest.mark.exhaustive),
-    )
-    for name in names
-]
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("backend", "names"),
+    [
+        ("aot_eager", FEW),
+        pytest.param("aot_eager", MORE, marks=pytest.mark.exhaustive),
+        pytest.param("eager", FEW + MORE, marks=pytest.mark.exhaustive),
+        pytest.param("inductor", FEW + MORE, marks=pytest.mark.exhaustive),
+    ],
+)
+def test_compiled_models_train_bitwise_the_same_and_show_what_eager_mode_shows(backend, names):
+    eager = run("none", "attached", names)
+    bare, attached = run(backend, "bare", names), run(backend, "attached", names)
+    for name in names:
+        got, expected = attached[name], bare[name]
+        assert got["digest"] == expected["digest"], name
+        assert (got["breaks"], got["faults"]) == ({}, {}), name
+        # One graph of an observed step and one of any other; the root's own output is seen in a third.
+        assert got["graphs"] == 2 * expected["graphs"] + (name == "root"), name
+        assert_same_rows(name, eager[name]["observed"], got["observed"], (name, backend))
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(("backend", "names", "name"), CASES)
-def test_a_compiled_model_trains_bitwise_the_same(backend, names, name):
-    bare, attached = run(backend, "bare", names)[name], run(backend, "attached", names)[name]
-    assert attached["digest"] == bare["digest"]
-    assert (attached["breaks"], attached["faults"]) == ({}, {})
-    # One graph of an observed step and one of any other; the root's own output is seen in a third.
-    assert attached["graphs"] == 2 * bare["graphs"] + (name == "root")
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(("backend", "names", "name"), CASES)
-def test_every_row_of_a_compiled_model_equals_eager_mode_or_is_not_measured(backend, names, name):
-    eager, compiled = run("none", "attached", names)[name], run(backend, "attached", names)[name]
-    assert eager["observed"].keys() == compiled["observed"].keys() == {"0", "2", "4"}
-    for step, layers in eager["observed"].items():
-        assert compiled["observed"][step].keys() == layers.keys()
+def assert_same_rows(name, eager, compiled, case):
+    """Each row equals that of eager mode, or is not measured."""
+    assert eager.keys() == compiled.keys() == {"0", "2", "4"}, name
+    for step, layers in eager.items():
+        assert compiled[step].keys() == layers.keys(), (name, step)
         for layer, kinds in layers.items():
-            assert compiled["observed"][step][layer].keys() == kinds.keys()
+            assert compiled[step][layer].keys() == kinds.keys(), (name, step, layer)
             for kind, expected in kinds.items():
-                got = compiled["observed"][step][layer][kind]
+                got, where = compiled[step][layer][kind], (name, step, layer, kind)
                 if (name, layer, kind) in NOT_MEASURED and got["calls"] is None:
                     continue
-                assert got["calls"] == expected["calls"], (step, layer, kind)
-                assert got["count"] == expected["count"], (step, layer, kind)
-                if (name, backend) in OWN_RANDOM_NUMBERS:
+                assert (got["calls"], got["count"]) == (expected["calls"], expected["count"]), where
+                if case in OWN_RANDOM_NUMBERS:
                     continue
                 for number in ("norm", "min", "max"):
-                    assert got[number] == pytest.approx(expected[number], rel=1e-4, abs=1e-6)
+                    assert got[number] == pytest.approx(expected[number], rel=1e-4, abs=1e-6), where

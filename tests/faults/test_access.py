@@ -41,7 +41,7 @@ from gradscope.errors import (
     UnsafePathError,
     UsageError,
 )
-from gradscope.hub.gateway import VIEWER_LIMIT
+from gradscope.hub.network.gateway import VIEWER_LIMIT
 from gradscope.protocol import (
     Ack,
     Bye,
@@ -110,7 +110,7 @@ def serving(address: str = "tcp://127.0.0.1:0") -> Iterator[SimpleNamespace]:
     """`gradscope serve` as a process, until the block ends. `address` is where it listens."""
     process = fork_server.Popen(
         [sys.executable, "-m", "gradscope", "serve", "--bind", address, "--json"],
-        preload=["gradscope.cli.app", "gradscope.hub.gateway"],
+        preload=["gradscope.cli.app", "gradscope.hub.network.gateway"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -585,7 +585,7 @@ def gradscope() -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return fork_server.run(
             [sys.executable, "-m", "gradscope", *arguments],
-            preload=["gradscope.cli.app", "gradscope.hub.gateway"],
+            preload=["gradscope.cli.app", "gradscope.hub.network.gateway"],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100, check=False,
         )  # fmt: skip
 

@@ -185,6 +185,8 @@ def run_rounds(tmp_path, rounds: int, seed: int) -> None:
                 unexplained = account.unexplained(told.count(("hub", "killed")), sum(lost.values()))
                 assert unexplained <= 0, (told, account.gaps, lost)
             client.remove_all()
+            wait_for(lambda: acknowledged_step(client) >= 0, "a step on disk")
+            acknowledged.add(acknowledged_step(client))
         over.touch()
         _, errors = trainer.communicate(timeout=200)
         assert trainer.returncode == 0, (told, errors)

@@ -330,13 +330,15 @@ def test_an_agent_that_reconnects_receives_the_commands_again_that_it_has_not_an
     agent = bring_up(hub.agents, agent_hello())
     viewer.send(command())
     assert until(agent, Command, [viewer]) == [command()]
-    again = bring_up(hub.agents, agent_hello())  # the same process over another connection
-    assert until(again, Command, [viewer]) == [command()]
-    ack = Ack(command=command().id, run="r", is_done=True, step=7)
-    again.send(ack)
-    assert until(viewer, Ack, [again]) == [ack]
-    answered = bring_up(hub.agents, agent_hello())
-    assert not [m for m in answered.receive(0.2) if isinstance(m, Command)]
+    agent.close()  # without a bye, as if its link had broken
+    with Link(hub.agents, agent_hello()) as again:
+        assert until(again, Command, [viewer]) == [command()]
+        ack = Ack(command=command().id, run="r", is_done=True, step=7)
+        again.send(ack)
+        assert until(viewer, Ack, [again]) == [ack]
+    with Link(hub.agents, agent_hello()) as answered:
+        until(answered, Welcome, [viewer])
+        assert not [m for m in answered.receive(0.2) if isinstance(m, Command)]
 
 
 @pytest.mark.parametrize(

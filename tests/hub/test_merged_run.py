@@ -9,7 +9,7 @@ import pytest
 
 from gradscope.client import connect
 from gradscope.columns import Table, merge_ranks
-from gradscope.hub.merged_run import MergedRun
+from gradscope.hub.ranks.merged_run import MergedRun
 from gradscope.hub.viewer_delivery import ViewerDelivery
 from gradscope.protocol import (
     Backfill,

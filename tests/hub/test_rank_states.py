@@ -5,7 +5,7 @@ import time
 import pytest
 
 from gradscope.client import connect
-from gradscope.hub.rank_states import RunRanks
+from gradscope.hub.ranks.states import RunRanks
 from gradscope.hub.runs import Rank
 from gradscope.protocol import Heartbeat, Hello, Scalars, Times
 from support.rank_steps import manifest_of_rank, step_of_rank

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gradscope.cli.commands.diagnose import diagnose
-from gradscope.hub.replicas import Replicas
+from gradscope.hub.ranks.replicas import Replicas
 from gradscope.protocol import Hello, Layer, Manifest, Step, encode, pack_layers
 from gradscope.protocol.bodies import pack_block
 from gradscope.recording import list_recordings

@@ -67,10 +67,8 @@ def test_a_script_keeps_its_bits_and_all_its_steps_are_observed_from_the_first(c
         assert not run["findings"]
 
 
-@pytest.mark.parametrize(
-    "how",
-    ["wrapped", *(pytest.param(how, marks=pytest.mark.exhaustive) for how in ("in_place", "step"))],
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("how", ["wrapped", "in_place", "step"])
 def test_a_model_is_attached_before_it_is_compiled(compare, how):
     (run,) = compare("char_gpt", how)["runs"].values()
     kinds = kinds_of(run)

@@ -9,7 +9,7 @@ from gradscope.access import AuthorizedKeys, own_server_key, require_curve, to_h
 from gradscope.cli.exit_codes import DONE
 from gradscope.cli.output import print_json, print_lines
 from gradscope.errors import UsageError
-from gradscope.hub.gateway import Gateway
+from gradscope.hub.network.gateway import Gateway
 from gradscope.hub.process import raise_file_limit
 from gradscope.names import counted
 from gradscope.notice import print_notice

@@ -157,5 +157,7 @@ def test_large_inputs_are_not_kept_and_the_error_says_so():
         alive = weakref.ref(batch)
         del batch
         assert alive() is None
-        with pytest.raises(UsageError, match=r"size is 16 MiB, and only up to 16 MiB are copied"):
+        with pytest.raises(
+            UsageError, match=r"were freed: they had 16 MiB, and only up to 16 MiB are copied"
+        ):
             scope.examine()

@@ -1,6 +1,6 @@
 """Forwards the runs of this node's hub to a head hub on another machine.
 
-It is a process: `python -m gradscope.hub.forwarding DIRECTORY HEAD`.
+It is a process: `python -m gradscope.hub.network.forwarding DIRECTORY HEAD`.
 It is a viewer of the hub of its node and an agent of the head, so both treat it as they treat any peer, and neither
 waits for it. It forwards the ranks of its node merged, as the hub merges them for viewers. A command of a viewer at the
 head reaches the hub of the node under the name of that viewer, over a connection of its own, which ends with the

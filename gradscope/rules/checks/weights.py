@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gradscope.rules.alerts import RuleFinding
+from gradscope.rules.checks.updates import GREATEST_RATE, LEAST_RATE, WEIGHT_DECAY
 from gradscope.rules.step_view import Floats, StepView
 from gradscope.rules.thresholds import Threshold
 from gradscope.rules.thresholds import limit as limit_of
-from gradscope.rules.updates import GREATEST_RATE, LEAST_RATE, WEIGHT_DECAY
 
 __all__ = ["Norms", "decay"]
 

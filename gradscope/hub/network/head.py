@@ -31,7 +31,7 @@ class Head:
         has_failed = self._process is not None and self._process.returncode != 0
         self._again_s = min(2 * self._again_s, _LAST_S) if has_failed else _FIRST_S
         self._due_s = time.monotonic() + self._again_s
-        command = [sys.executable, "-P", "-m", "gradscope.hub.forwarding"]
+        command = [sys.executable, "-P", "-m", "gradscope.hub.network.forwarding"]
         try:
             self._process = subprocess.Popen(
                 [*command, str(self._directory), self._address], stdin=subprocess.DEVNULL, cwd="/"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gradscope.columns import update_ratio as ratio_of
 from gradscope.rules.alerts import RuleFinding
-from gradscope.rules.losses import LossHistory
+from gradscope.rules.checks.losses import LossHistory
 from gradscope.rules.step_view import Floats, StepView, any_of, indices_of
 from gradscope.rules.thresholds import Threshold, limits, weight_of
 

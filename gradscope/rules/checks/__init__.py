@@ -1,0 +1,1 @@
+"""The checks: pure functions of observed steps, one module for each subject."""
